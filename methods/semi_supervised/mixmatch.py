@@ -7,11 +7,12 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from foundation.types import Share
+from foundation.types import Share, Steps
 from methods.mixing import at_least_half, blend, blend_embedded, dense_targets, draw_mixing
+from methods.semi_supervised.alignment import AlignsToLabels
 from methods.semi_supervised.consistency import squared_distance
 from methods.semi_supervised.targets import make_targets, mean_prediction
-from recipes.contract import Context, Declaration, Method
+from recipes.contract import Context, Declaration
 from recipes.step import Embedded, Input, Step, Targets
 from recipes.step.forward import concatenate
 from recipes.step.ramps import Ramp
@@ -36,7 +37,7 @@ def rows(embedded: Embedded, targets: Targets, part: slice) -> tuple[Embedded, T
     return Embedded(embedded.x[part], mask), part_targets
 
 
-class MixMatch(Method):
+class MixMatch(AlignsToLabels):
     """L = mean CE(t', f(X')) + λ_u r(t) · mean (1/C) ‖q' - p(U')‖²: guess, sharpen, mix.
 
     q = sharpen((1/K) Σ_k p(u_k), T) over K weak views of an unlabeled sample, without gradient.
@@ -51,7 +52,7 @@ class MixMatch(Method):
 
     The published weight and ramp, 75 and 1/64, belong to a million steps: 16384 of them come before
     the full weight. A short run then falls to one class, whose views agree perfectly. They are
-    `weight=75 ramp_end=0.015625`.
+    `weight=75 ramp_end=0.015625 align=0`.
 
     weight: largest weight λ_u of the unlabeled loss, at least 0; 25 (ours; paper on CIFAR-10: 75,
         CIFAR-100: 150, SVHN: 250).
@@ -59,6 +60,9 @@ class MixMatch(Method):
     views: number K of weak views behind a guess, 1 to 8; 2 (paper).
     temperature: T of the sharpening, above 0, lower is sharper; 0.5 (paper).
     alpha: α of the Beta distribution of λ, above 0; 0.75 (paper).
+    align: batches whose mean guess is aligned with the frequencies of the labels; 0: none (paper);
+        32 (ours), which keeps runs on texts from falling to one class. It assumes that unlabeled
+        samples have the labels' frequencies.
     """
 
     def __init__(
@@ -68,8 +72,10 @@ class MixMatch(Method):
         views: Annotated[int, Field(ge=1, le=8)] = 2,
         temperature: Annotated[float, Field(gt=0)] = 0.5,
         alpha: Annotated[float, Field(gt=0)] = 0.75,
+        align: Steps = 32,
     ):
         self.weight = weight
+        self.align = align
         self.ramp = Ramp("linear", end=ramp_end)
         self.temperature = temperature
         self.alpha = alpha
@@ -108,7 +114,8 @@ class MixMatch(Method):
         guesses = {}
         for task in step.tasks:
             scores = mean_prediction(output.logits[task].chunk(len(views)))
-            guesses[task], pseudo = make_targets(scores, temperature=self.temperature)
+            align = self.alignment(scores, task, step, context)
+            guesses[task], pseudo = make_targets(scores, align=align, temperature=self.temperature)
             step.publish_pseudo_labels(task, pseudo)
         return guesses
 

@@ -1,5 +1,7 @@
 """Pseudo-labels that follow the class distribution of the labels, in every method that offers it."""
 
+from functools import partial
+
 import pytest
 import torch
 
@@ -7,12 +9,18 @@ from foundation.randomness import Randomness
 from methods.semi_supervised.alignment import RecentPredictions
 from methods.semi_supervised.fixmatch import FixMatch
 from methods.semi_supervised.flexmatch import FlexMatch
+from methods.semi_supervised.mixmatch import MixMatch
 from methods.semi_supervised.targets import aligned
 from methods.semi_supervised.uda import UDA
 from recipes.step import Stream
 from tests.support.harness import Setup, noisy_view, train
 
-METHODS = {"fixmatch": FixMatch, "flexmatch": FlexMatch, "uda": UDA}
+METHODS = {
+    "fixmatch": partial(FixMatch, threshold=0.0),
+    "flexmatch": partial(FlexMatch, threshold=0.0),
+    "uda": partial(UDA, threshold=0.0),
+    "mixmatch": partial(MixMatch, views=1),
+}
 
 
 def weak_predictions(step: int) -> torch.Tensor:
@@ -29,7 +37,7 @@ def weak_predictions(step: int) -> torch.Tensor:
 @pytest.mark.parametrize("key", METHODS)
 def test_labels_are_those_of_the_formula(key):
     """q · p(y) / p̃(y) of the second step, where p̃ has seen the first."""
-    result = train({key: METHODS[key](threshold=0.0, align=2)}, steps=2, lr=0.0)
+    result = train({key: METHODS[key](align=2)}, steps=2, lr=0.0)
     counts = result.recipe.statistics.counts("label")
     seen = (weak_predictions(0).mean(0) + 1 / len(counts)) / 2  # a batch, and one uniform
     scaled = weak_predictions(1) * (counts / counts.sum() + 1e-6) / (seen + 1e-6)

@@ -62,7 +62,7 @@ def test_without_mixing_it_is_cross_entropy_and_the_distance_to_the_own_sharpene
     without_mixing(monkeypatch)
     setup = Setup(kind=kind, steps=1)
     history = train(
-        {"mixmatch": MixMatch(ramp_end=0.0, temperature=0.5)}, kind=kind, steps=1
+        {"mixmatch": MixMatch(ramp_end=0.0, temperature=0.5, align=0)}, kind=kind, steps=1
     ).history[0]
     network, batch = setup.network(), setup.batches({"labeled", "unlabeled"})[0]
     streams = {name: Stream(name, **batch[name]) for name in ("labeled", "unlabeled")}
@@ -91,7 +91,7 @@ def test_without_mixing_it_is_cross_entropy_and_the_distance_to_the_own_sharpene
 
 def test_one_view_neither_sharpened_nor_mixed_agrees_with_itself(monkeypatch):
     without_mixing(monkeypatch)
-    method = MixMatch(ramp_end=0.0, views=1, temperature=1.0)
+    method = MixMatch(ramp_end=0.0, views=1, temperature=1.0, align=0)
     result, plain = train({"mixmatch": method}, steps=3), train(steps=3)
     assert [row["train/mixmatch"] for row in result.history] == pytest.approx([0, 0, 0], abs=1e-12)
     for name, value in plain.parameters.items():

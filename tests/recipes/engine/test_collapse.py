@@ -113,7 +113,8 @@ def test_each_task_warns_once_and_the_end_says_it_again():
 def test_a_run_that_collapses_warns_while_it_trains_at_its_end_and_on_its_page(tmp_path):
     """MixMatch with its published weight and ramp, which belong to a million steps."""
     steps = ["trainer.max_steps=40", "trainer.val_every=20"]
-    published = ["methods.mixmatch.weight=75", "methods.mixmatch.ramp_end=0.015625"]
+    settings = ("weight=75", "ramp_end=0.015625", "align=0")
+    published = [f"methods.mixmatch.{setting}" for setting in settings]
     outcome = train(tmp_path / "run", "recipe=mixmatch", *steps, *published)
     warnings = [line for line in outcome.lines if line.startswith("warning: ")]
     assert len(warnings) == 2, outcome.err
