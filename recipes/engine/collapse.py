@@ -14,9 +14,11 @@ from recipes.tasks.classification import Task
 
 ONE_CLASS = 0.9  # share of all predictions that go to one class
 COMMON = 0.8  # true share of that class from which such predictions are no fault
+MOST = 0.6  # share of all predictions that go to one class, late in a run,
+TIMES = 5  # where its true share is this many times smaller
 EARLIEST = 20  # optimizer steps before which nothing is judged: every network starts at chance
 ONE_CLASS_FROM = 0.2  # share of the run after which predictions of one class are a fault
-CHANCE_FROM = 0.5  # and accuracy at chance
+CHANCE_FROM = 0.5  # and accuracy at chance, or most predictions of one class
 NEAR_CHANCE = 1.1  # balanced accuracy up to this multiple of 1/C is chance
 FEWEST = 30  # samples of a part below which nothing is judged
 FALLBACK = "lower optimizer.lr, or train longer (trainer.max_steps)"
@@ -67,8 +69,10 @@ def fault(found: Counts, classes: Sequence[str], done: float) -> str:
     """What is wrong with these predictions after a share `done` of the run; empty if nothing is."""
     if found.samples < FEWEST or found.classes < 2:
         return ""
-    one_class = found.predicted_share >= ONE_CLASS and found.true_share < COMMON
-    if one_class and found.classes > 2 and done >= ONE_CLASS_FROM:
+    share = found.predicted_share
+    one_class = done >= ONE_CLASS_FROM and share >= ONE_CLASS and found.true_share < COMMON
+    most = done >= CHANCE_FROM and share >= max(MOST, TIMES * found.true_share)
+    if found.classes > 2 and (one_class or most):
         return (
             f"{found.predicted_share:.0%} of the predictions are the class "
             f"'{classes[found.predicted]}', which {found.true_share:.0%} of the samples have"

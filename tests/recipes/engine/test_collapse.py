@@ -53,6 +53,22 @@ def test_a_network_has_time_to_leave_its_start():
     assert judged(CHANCE, 0.4) == "" and judged(CHANCE, 0.5)
 
 
+def test_most_predictions_of_a_rare_class_are_a_fault_late_in_a_run():
+    """A run on the way to one class, before it has arrived there."""
+    support, classes = torch.full((14,), 100), [str(c) for c in range(14)]
+
+    def late(predicted: int, done: float) -> str:
+        others = torch.full((13,), (1400 - predicted) // 13)
+        predictions = torch.cat([torch.tensor([predicted]), others])
+        counts = count(torch.stack([support, torch.full((14,), 30), predictions]))
+        assert counts is not None
+        return fault(counts, classes, done)
+
+    share = "80% of the predictions are the class '0', which 7% of the samples have"
+    assert late(1120, 0.5) == share and late(1120, 0.4) == ""
+    assert late(700, 1.0) == ""
+
+
 def test_data_that_are_nearly_of_one_class_and_few_samples_are_not_judged():
     """The same predictions are right where most samples have that class."""
     common = torch.tensor([[90, 0, 0], [3, 2, 0], [3, 0, 2]])
