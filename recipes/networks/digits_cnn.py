@@ -52,17 +52,20 @@ class DigitsNet(PooledNet):
         init_fan_out(self)
 
     def forward_features(self, x: Tensor) -> Tensor:
-        for at in range(0, len(self.layers), 3):
-            x = self.layers.run(partial(self.block, at), x)
+        layers = list(self.layers)  # a Sequential is searched for every index
+        for at in range(0, len(layers), 3):
+            x = self.layers.run(partial(self.block, layers[at : at + 3], at == 0), x)
         return x
 
-    def block(self, at: int, x: Tensor) -> Tensor:
-        """The convolution at this place, and what follows it."""
-        x = self.layers[at](x)
-        if not at:
+    @staticmethod
+    def block(layers: list[nn.Module], first: bool, x: Tensor) -> Tensor:
+        """A convolution and what follows it."""
+        convolution, norm, activation = layers
+        x = convolution(x)
+        if first:
             # with one channel the input has no memory format, so it is set after the first layer
             x = x.contiguous(memory_format=torch.channels_last)
-        return self.layers[at + 2](self.layers[at + 1](x))  # type: ignore[no-any-return]
+        return activation(norm(x))  # type: ignore[no-any-return]
 
 
 OWN = {
