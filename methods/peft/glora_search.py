@@ -33,7 +33,7 @@ class Search(Program):
 
     In every generation the `parents` best candidates so far have children: one half by mutation,
     one half by crossover of two of them layer by layer. `evaluated.json` has the accuracy of all
-    candidates; a search that was stopped reads it and goes on.
+    candidates; a search that was stopped resumes from it.
 
     run: the run of the supernet, `{NAME}`.
     parameters: most parameters of all layers together, at least 1; null: no limit.

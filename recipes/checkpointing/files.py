@@ -29,7 +29,7 @@ CHECKPOINT_KEYS = ("state_dict", "global_step", "pytorch-lightning_version", "nu
 
 
 def has_checkpoint(folder: Path) -> bool:
-    """Whether a run's folder has something to go on from."""
+    """Whether a run's folder has something to resume from."""
     return any((folder / "checkpoints" / name).is_file() for name in (LAST, PREVIOUS))
 
 
@@ -143,7 +143,7 @@ def stages_errors(run_dir: str, resume: str) -> list[UserError]:
         remedy = "name the folder of a run of this recipe"
         return [UserError("resume", f"'{resume}' holds no run", remedy)]
     if folder.resolve() != Path(run_dir).expanduser().resolve():
-        problem = "a recipe of several stages goes on in its own folder"
+        problem = "a recipe of several stages resumes in its own folder"
         return [UserError("resume", problem, f"add run_dir={resume}")]
     return []
 
@@ -227,7 +227,7 @@ def load_checkpoint(resume: str) -> dict[str, Any]:
     (`weights_only`).
 
     Raises `UserError` where the file is no checkpoint of a run, or its structure is not one from
-    which training can go on.
+    which training can resume.
     """
     from recipes.checkpointing.checked import check_form
     from recipes.checkpointing.form import Resumable

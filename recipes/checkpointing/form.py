@@ -192,7 +192,7 @@ class Weights(Form):
 
 
 class Resumable(Weights):
-    """A checkpoint from which training can go on. What Lightning alone reads of it is judged while
+    """A checkpoint from which training can resume. What Lightning alone reads of it is judged while
     it reads (`runs.restoring`)."""
 
     numbers: Numbers

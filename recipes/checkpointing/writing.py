@@ -95,8 +95,8 @@ class LastCheckpoint(Checkpoint):
     """Keeps `last.ckpt`, from which a resumed run is bit-identical.
 
     A checkpoint of a step that ends with a validation which has not been made says so, and the run
-    that goes on from it validates first. Before one is written the recipe is asked whether its
-    losses are numbers.
+    that resumes from it validates first. Before one is written the recipe checks whether its losses
+    are numbers.
     """
 
     def __init__(
@@ -199,7 +199,7 @@ class LastCheckpoint(Checkpoint):
     def on_exception(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
     ) -> None:
-        """A validation that was cut short is made again by the run that goes on."""
+        """A validation that was cut short is made again by the run that resumes."""
         if (
             isinstance(exception, SIGTERMException)
             and trainer.state.fn == TrainerFn.FITTING
@@ -209,7 +209,7 @@ class LastCheckpoint(Checkpoint):
 
 
 def validate(trainer: pl.Trainer) -> None:
-    """The validation that belongs to the step a run goes on from, as Lightning makes it after a
+    """The validation that belongs to the step a run resumes from, as Lightning makes it after a
     batch."""
     loop = trainer.fit_loop.epoch_loop.val_loop
     loop.restarting = False

@@ -38,11 +38,11 @@ def check_jobs(jobs: Sequence[Sequence[str]], root: Path) -> tuple[list[RunSpec]
     monitors: list[str] = []
     errors: list[UserError] = []
     lines: list[str] = []
-    told: set[str] = set()
+    printed: set[str] = set()
 
     def tell(config: DictConfig, found: list[UserError]) -> None:
-        print_errors([error for error in found if str(error) not in told])
-        told.update(map(str, found))
+        print_errors([error for error in found if str(error) not in printed])
+        printed.update(map(str, found))
 
     for job in jobs:
         try:

@@ -2,8 +2,9 @@
 
     name: meaning, unit, range; origin of the default
 
-A line that goes on is indented. The same text checks the docstring against the constructor, feeds
-`--help methods.NAME` and is the comment behind the key in the config file, so it is written once.
+A line that continues another is indented. The same text checks the docstring against the
+constructor, feeds `--help methods.NAME` and is the comment behind the key in the config file, so it
+is written once.
 """
 
 import inspect

@@ -86,7 +86,7 @@ def stretched(
             f"{head}ramps given as shares of the run are stretched from step {done} on; the "
             f"learning rate {rate}"
         )
-    jump = f"jumps from {before:.6g} to {now:.6g}" if now != before else f"goes on from {now:.6g}"
+    jump = f"jumps from {before:.6g} to {now:.6g}" if now != before else f"continues from {now:.6g}"
     return (
         f"{head}the schedule {name} and ramps given as shares of the run are stretched from step "
         f"{done} on; "

@@ -1,5 +1,5 @@
 """A recipe of two stages: each a run in a folder of its own, the second on the weights of the
-first; killed anywhere and asked again with `resume`, it goes on in the right stage."""
+first; killed anywhere and started again with `resume`, it continues in the right stage."""
 
 import json
 import re
@@ -201,6 +201,6 @@ def test_methods_that_cannot_meet_in_a_later_stage_are_told_first(place):
 
 def test_resuming_elsewhere_is_told(place, whole):
     outcome = roux(*QUIET, *SIX, "run_dir=other", f"resume={whole}")
-    assert outcome.code == 2 and "goes on in its own folder" in outcome.err
+    assert outcome.code == 2 and "resumes in its own folder" in outcome.err
     outcome = roux(*QUIET, *SIX, f"run_dir={whole}")
     assert outcome.code == 2 and "holds a run already" in outcome.err

@@ -1,4 +1,4 @@
-"""What becomes of a job's process is noted, and where a job goes on."""
+"""What becomes of a job's process is noted, and where a job resumes."""
 
 import os
 import signal
