@@ -10,10 +10,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.optim import Optimizer
 
 from foundation.distributed import global_sum, mean_over_ranks
-from foundation.types import Scale, Share, ShareBelowOne, Steps, Weight
-from methods.semi_supervised.alignment import AlignsToLabels
+from foundation.types import Scale, Share, ShareBelowOne, Weight
 from methods.semi_supervised.targets import confident, make_targets, soft_targets
-from recipes.contract import Context, Declaration, Twin
+from recipes.contract import Context, Declaration, Method, Twin
 from recipes.contract.method import Closure
 from recipes.services.detached import OfView, Tensors, detached, gradient_step
 from recipes.step import PseudoLabels, Step
@@ -24,7 +23,7 @@ TEACHER = "meta_teacher"
 PRECISIONS = ("32-true", "32", "64-true", "64", "bf16-mixed", "bf16")
 
 
-class MetaPseudoLabels(AlignsToLabels):
+class MetaPseudoLabels(Method):
     """A teacher, the second network of the run, labels the strong view of unlabeled samples; the
     student, the network that is reported, learns these labels alone. How much the student's step
     lowers its loss on labeled samples, h, is the reward of the labels that were drawn:
@@ -53,9 +52,6 @@ class MetaPseudoLabels(AlignsToLabels):
     temperature: T of UDA's sharpening, above 0; 0.7 (authors' code on CIFAR-10).
     threshold: confidence that UDA's weak view must exceed; 0.6 (authors' code on CIFAR-10).
     step_size: η of `exact`, above 0; null: the learning rate.
-    align: batches whose mean prediction is aligned with the frequencies of the labels; 0: none
-        (paper); 32 (ours), which keeps runs on texts from falling to one class. Of the teacher's
-        UDA loss. It assumes that unlabeled samples have the labels' frequencies.
     """
 
     def __init__(
@@ -70,7 +66,6 @@ class MetaPseudoLabels(AlignsToLabels):
         temperature: Scale = 0.7,
         threshold: Annotated[float, Field(ge=0)] = 0.6,
         step_size: Scale | None = None,
-        align: Steps = 32,
     ):
         self.feedback = feedback
         self.labels = labels
@@ -82,7 +77,6 @@ class MetaPseudoLabels(AlignsToLabels):
         self.temperature = temperature
         self.threshold = threshold
         self.step_size = step_size
-        self.align = align if uda_weight else 0  # what is aligned are the labels of the UDA loss
 
     @property
     def exact(self) -> bool:
@@ -119,7 +113,6 @@ class MetaPseudoLabels(AlignsToLabels):
         return lines
 
     def build(self, context: Context) -> None:
-        super().build(context)
         context.method_modules[self.key] = Reward()
 
     def waits(self, step: Step) -> bool:
@@ -148,7 +141,7 @@ class MetaPseudoLabels(AlignsToLabels):
             name = step.term_name(self.key, task)
             step.term(name, values, weight=0.0 if self.waits(step) else 1.0, task=task)
             if self.uda_weight:
-                self.consistency(step, task, context)
+                self.consistency(step, task)
             if self.label_weight != 1.0:
                 supervised = step.terms[step.term_name("supervised", task)]
                 supervised.weight = self.label_weight * supervised.weight
@@ -164,15 +157,14 @@ class MetaPseudoLabels(AlignsToLabels):
         draw = step.randomness.draw(f"{self.key}/{task}", len(q))
         return sampled(q, draw.uniform())
 
-    def consistency(self, step: Step, task: str, context: Context) -> None:
+    def consistency(self, step: Step, task: str) -> None:
         """UDA on the teacher."""
         weak = step.logits(f"{TEACHER}:unlabeled/weak", task)
 
         def mask(best: Tensor, label: Tensor) -> Tensor:
             return confident(best, label, self.threshold, strict=True)
 
-        align = self.alignment(weak, task, step, context)
-        target, pseudo = make_targets(weak, align=align, temperature=self.temperature, mask=mask)
+        target, pseudo = make_targets(weak, temperature=self.temperature, mask=mask)
         strong = step.loss_logits(f"{TEACHER}:unlabeled/strong", task, "pseudo")
         step.term(
             step.term_name(f"{self.key}/uda", task),
