@@ -3,6 +3,7 @@ TPAMI 2018, arXiv 1704.03976; on texts after Miyato, Dai and Goodfellow, ICLR 20
 1605.07725."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Annotated
 
 import torch
@@ -18,6 +19,7 @@ from recipes.step import Embedded, Input, Step, Targets
 from recipes.step.criterion import kl_divergence
 from recipes.step.ramps import Ramp, RampKind
 
+SHARE = 0.05  # ε of a sample whose size is 1
 BLOCK = 8  # token positions whose random numbers are drawn together
 
 
@@ -113,7 +115,6 @@ class VAT(Method):
     declaration = Declaration(
         views={"unlabeled": ("weak",)},
         tags=("unlabeled_loss",),
-        lower_on_collapse=("epsilon", "epsilon_share", "weight"),
         # not with weights in half precision: rounding hides the direction
         precisions=("32-true", "bf16-mixed", "16-mixed", "64-true", "bf16", "16", "32", "64"),
     )
@@ -121,7 +122,7 @@ class VAT(Method):
     def __init__(
         self,
         epsilon: Annotated[float, Field(ge=0)] | None = None,
-        epsilon_share: Annotated[float, Field(ge=0)] = 0.05,
+        epsilon_share: Annotated[float, Field(ge=0)] = SHARE,
         xi: Annotated[float, Field(gt=0)] = 0.01,
         iterations: Annotated[int, Field(ge=0, le=20)] = 1,
         weight: Annotated[float, Field(ge=0)] = 1.0,
@@ -130,12 +131,25 @@ class VAT(Method):
         entropy_weight: Annotated[float, Field(ge=0)] = 0.0,
     ):
         self.epsilon = epsilon
-        self.epsilon_share = epsilon_share if epsilon is None else None
+        self.epsilon_share = epsilon_share
         self.xi = xi
         self.iterations = iterations
         self.weight = weight
         self.ramp = Ramp(ramp, end=ramp_end)
         self.entropy_weight = entropy_weight
+
+    def declare(self) -> Declaration:
+        size = "epsilon_share" if self.epsilon is None else "epsilon"
+        return replace(self.declaration, lower_on_collapse=(size, "weight"))
+
+    def idle_settings(self) -> list[str]:
+        idle = super().idle_settings()
+        return idle if self.epsilon is None else [name for name in idle if name != "epsilon_share"]
+
+    def remarks(self) -> list[str]:
+        if self.epsilon is None or self.epsilon_share == SHARE:
+            return []
+        return [f"epsilon_share={self.epsilon_share:g} has no effect: epsilon is {self.epsilon:g}"]
 
     def prepare(self, step: Step, context: Context) -> None:
         embedded = step.embedding("unlabeled", "weak")
@@ -147,8 +161,7 @@ class VAT(Method):
 
     def norm(self, embedded: Embedded) -> float | Tensor:
         """ε, of all samples or of each, [N, 1, …]."""
-        if self.epsilon_share is None:
-            assert self.epsilon is not None
+        if self.epsilon is not None:
             return self.epsilon
         deviation, root = spread(embedded)
         return self.epsilon_share * deviation * root

@@ -91,10 +91,9 @@ def remedy(composition: Composition) -> str:
     settings = []
     for key, declaration in composition.declarations.items():
         for name in declaration.lower_on_collapse:
-            value = getattr(composition.methods[key], name, "")
+            value = getattr(composition.methods[key], name, None)
             now = f" (now {value:g})" if isinstance(value, int | float) else ""
-            if value is not None:  # null: not in use
-                settings.append(f"methods.{key}.{name}{now}")
+            settings.append(f"methods.{key}.{name}{now}")
     return f"lower {' or '.join(settings)}" if settings else FALLBACK
 
 

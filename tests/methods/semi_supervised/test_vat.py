@@ -168,6 +168,14 @@ def test_the_remedy_of_a_collapse_names_the_size_that_is_in_use():
         assert found == f"lower methods.vat.{named} or methods.vat.weight (now 1)"
 
 
+def test_the_size_that_is_not_in_use_has_no_effect_and_says_so():
+    assert VAT(epsilon=1.0).remarks() == VAT(epsilon_share=0.1).remarks() == []
+    ignored = VAT(epsilon=1.0, epsilon_share=0.1)
+    assert ignored.remarks() == ["epsilon_share=0.1 has no effect: epsilon is 1"]
+    assert VAT(epsilon_share=0.0).idle_settings() == ["epsilon_share"]
+    assert VAT(epsilon=1.0, epsilon_share=0.0).idle_settings() == []
+
+
 def test_special_tokens_stay_as_they_are():
     def framed(stream, view, randomness):
         """The first tokens and the last one of a text are special."""
