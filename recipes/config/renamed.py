@@ -30,6 +30,8 @@ VALUES = {
 # a setting that came later -> what earlier versions did, where today's default does otherwise
 ADDED: dict[str, Any] = {
     **{f"methods.{key}.align": 0 for key in ("fixmatch", "flexmatch", "uda", "mixmatch")},
+    "methods.meta_pseudo_labels.align": 0,
+    "methods.vat.detach": True,
     "methods.flexmatch.lowest": 0.0,
 }
 STAGE = re.compile(r"(stages|stage_keys|added_stage_keys|forced_stage_keys)\.[^.=\[\]]+\.")

@@ -25,9 +25,12 @@ class Schedule(ABC):
 
     warmup_steps: optimizer steps in which the rate rises linearly, at least 0, or a share of the
         run below 1.
+    scale: factor of the whole schedule, above 0; 1; below it in a stage that trains on at a share
+        of the rate.
     """
 
     warmup_steps: StepsOrShare = 0
+    scale: Scale = 1.0
 
     @abstractmethod
     def curve(self, u: float) -> float:
@@ -37,10 +40,10 @@ class Schedule(ABC):
         """Factor of the base rate at optimizer step `step` (from 0) of `total`."""
         warmup = steps_of(self.warmup_steps, total)
         if step < warmup:
-            return (step + 1) / warmup
+            return self.scale * (step + 1) / warmup
         steps = step - warmup
         total_steps = max(total - warmup, 1)
-        return self.curve(min(steps / total_steps, 1.0))
+        return self.scale * self.curve(min(steps / total_steps, 1.0))
 
     def scheduler(self, optimizer: Optimizer, total_steps: int) -> LambdaLR:
         """torch's scheduler for a run of `total_steps`."""

@@ -149,32 +149,38 @@ def forward(network, view):
 
 
 @torch.no_grad()
-def guesses(network, view):
-    return torch.softmax(forward(network, view("unlabeled", "weak")), 1)
+def guesses(network, view, wanted):
+    """Aligned predictions of a first step, in which earlier ones are uniform. wanted: class
+    frequencies of the labels."""
+    q = torch.softmax(forward(network, view("unlabeled", "weak")), 1) * wanted
+    return q / q.sum(1, keepdim=True)
 
 
-def uda(network, view, threshold, temperature=0.7):
-    q = guesses(network, view)
+def uda(network, view, q, threshold, temperature=0.4):
     kept = (q.amax(1) > threshold).float()
-    assert 0 < kept.sum() < len(kept)
     sharp = q ** (1 / temperature)
     sharp = sharp / sharp.sum(1, keepdim=True)
     log_p = F.log_softmax(forward(network, view("unlabeled", "strong")), 1)
     return (kept * (sharp * (sharp.log() - log_p)).sum(1)).mean()
 
 
+@pytest.mark.parametrize("align", [0, 2])
 @pytest.mark.parametrize("kind", ["image", "text"])
-def test_one_step_is_that_of_the_paper(kind):
-    """SGD with momentum 0: student, reward, teacher, one after the other."""
+def test_one_step_is_that_of_the_paper(kind, align):
+    """SGD with momentum 0: student, reward, teacher, one after the other; and with aligned targets
+    of UDA."""
     lr = 0.5
     setup = Setup(kind=kind, steps=1, lr=lr)
     settings = {"student_start": 0.0, "uda_ramp": 0.0, "uda_weight": 2.0, "baseline": None}
-    method = MetaPseudoLabels(**settings)
+    method = MetaPseudoLabels(**settings, align=align)
     method.key = "meta_pseudo_labels"
     recipe = build({"meta_pseudo_labels": method}, setup)
     student, teacher = copy.deepcopy(recipe.network), copy.deepcopy(recipe.networks[TEACHER])
     view, target = views(setup)
-    method.threshold = float(guesses(teacher, view).amax(1).median())  # half of the samples pass
+    counts = recipe.statistics.counts("label").float()
+    assert len(counts.unique()) > 1
+    q_uda = guesses(teacher, view, counts / counts.sum() if align else torch.ones(3))
+    method.threshold = float(q_uda.amax(1).median())  # half of the samples pass
     fit(recipe, setup, method)
 
     strong = view("unlabeled", "strong")
@@ -188,7 +194,7 @@ def test_one_step_is_that_of_the_paper(kind):
     reward = (old - new).detach()
     loss = reward * F.cross_entropy(forward(teacher, strong), labels)
     loss = loss + F.cross_entropy(forward(teacher, view("labeled", "weak")), target)
-    step(teacher, loss + 2.0 * uda(teacher, view, method.threshold), lr)
+    step(teacher, loss + 2.0 * uda(teacher, view, q_uda, method.threshold), lr)
 
     assert abs(float(reward)) > 1e-4
     assert float(recipe.method_modules["meta_pseudo_labels"].last) == pytest.approx(
@@ -251,6 +257,11 @@ def test_the_student_never_sees_a_label():
     assert values_differ(one.network.state_dict(), other.network.state_dict()) == []
     states = [recipe.networks[TEACHER].state_dict() for recipe in (one, other)]
     assert values_differ(*states)
+
+
+def test_without_uda_nothing_is_aligned():
+    result = train({"m": MetaPseudoLabels(uda_weight=0.0)}, steps=1)
+    assert "m_recent" not in result.recipe.method_modules
 
 
 def test_the_student_waits():

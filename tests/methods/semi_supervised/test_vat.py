@@ -163,7 +163,10 @@ def test_without_epsilon_the_size_is_a_share_of_the_samples_own(kind):
 
 def test_the_remedy_of_a_collapse_names_the_size_that_is_in_use():
     environment = Environment(kind="text", views=VIEWS)
-    for settings, named in ({}, "epsilon_share (now 0.05)"), ({"epsilon": 3.0}, "epsilon (now 3)"):
+    for settings, named in (
+        ({"epsilon_share": 0.1}, "epsilon_share (now 0.1)"),
+        ({"epsilon": 3.0}, "epsilon (now 3)"),
+    ):
         found = remedy(compose({"vat": VAT(**settings)}, environment))
         assert found == f"lower methods.vat.{named} or methods.vat.weight (now 1)"
 
@@ -203,7 +206,7 @@ def test_the_loss_is_the_divergence_from_the_clean_prediction(kind):
     method = Watch(epsilon=0.7)
     history = train({"vat": method}, kind=kind, steps=2, lr=0.0).history
     for (step, terms), row in zip(method.seen, history, strict=True):
-        q = step.inputs["vat/perturbed"].targets["label"]
+        q = step.inputs["vat/perturbed"].targets["label"]  # the network has no dropout
         p = torch.softmax(step.logits("vat/perturbed", "label").detach(), 1)
         expected = (q * (q.log() - p.log())).sum(1)
         torch.testing.assert_close(terms["vat"].values.detach(), expected, atol=1e-6, rtol=0)
@@ -212,6 +215,50 @@ def test_the_loss_is_the_divergence_from_the_clean_prediction(kind):
             row["train/vat"] == pytest.approx(float(expected.mean()), abs=1e-6)
             and row["train/vat"] > 0
         )
+
+
+@pytest.mark.parametrize(
+    "kind, detach, learns",
+    [("image", None, False), ("text", None, True), ("image", False, True), ("text", True, False)],
+)
+def test_the_clean_prediction_has_a_gradient_where_it_is_not_detached(kind, detach, learns):
+    """Σ q (log q - log p): dL/dz of the clean logits is q (log q/p - KL), of the perturbed ones
+    p - q."""
+    gradients = []
+
+    class Gradients(VAT):
+        def terms(self, step, recipe):
+            super().terms(step, recipe)
+            names = ["vat/perturbed"] + ["unlabeled/weak"] * learns
+            logits = [step.logits(name, "label") for name in names]
+            total = step.terms["vat"].values.sum()
+            found = torch.autograd.grad(total, logits, retain_graph=True)
+            q = step.inputs["vat/perturbed"].targets["label"]
+            gradients.append((q, [z.detach() for z in logits], found))
+            assert ("unlabeled/weak" in step.inputs) == learns
+
+    train({"vat": Gradients(epsilon=0.7, detach=detach)}, kind=kind, steps=1)
+    q, logits, found = gradients[0]
+    p = torch.softmax(logits[0], 1)
+    torch.testing.assert_close(found[0], p - q, atol=1e-6, rtol=1e-4)
+    if learns:
+        q = torch.softmax(logits[1], 1)
+        ratio = (q / p).log()
+        expected = q * (ratio - (q * ratio).sum(1, keepdim=True))
+        torch.testing.assert_close(found[1], expected, atol=1e-6, rtol=1e-4)
+        assert float(expected.abs().max()) > 1e-4
+
+
+@pytest.mark.parametrize("kind, share", [("image", 0.05), ("text", 0.016)])
+def test_the_default_size_is_that_of_the_kind(kind, share):
+    method = Watch()
+    train({"vat": method}, kind=kind, steps=1)
+    embedded = method.seen[0][0].embedding("unlabeled", "weak")
+    deviation, root = spread(embedded)
+    r = (method.seen[0][0].inputs["vat/perturbed"].embedded.x - embedded.x).detach()
+    torch.testing.assert_close(
+        r.flatten(1).norm(dim=1), share * (deviation * root).flatten(), rtol=1e-4, atol=0
+    )
 
 
 def test_the_adversarial_direction_is_worse_than_a_random_one():

@@ -134,3 +134,16 @@ def test_warm_up_stable_decay():
 def test_warm_up_of_every_schedule(settings):
     factors = [settings.factor(t, 1000) for t in range(5)]
     assert factors == pytest.approx([0.25, 0.5, 0.75, 1.0, 1.0], abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    "schedule", [Constant, Linear, Cosine, FixMatchCosine, MultiStep, StepDecay, WarmupStableDecay]
+)
+def test_a_scale_is_a_factor_of_the_whole_schedule(schedule):
+    whole, tenth = schedule(warmup_steps=4), schedule(warmup_steps=4, scale=0.1)
+    for step in range(40):
+        assert tenth.factor(step, 40) == pytest.approx(0.1 * whole.factor(step, 40))
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=3.0)
+    assert build_scheduler(optimizer, schedule(scale=0.1), 40).get_last_lr() == pytest.approx(
+        [0.3 * schedule().factor(0, 40)]
+    )
