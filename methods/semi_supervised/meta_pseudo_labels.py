@@ -39,9 +39,10 @@ class MetaPseudoLabels(AlignsToLabels):
 
     Released codes score new - old; with hard labels this is the wrong sign. The supervised term is
     the teacher's, and so is everything that other methods do to it. The paper ends with a
-    supervised fine-tuning of the student: a second stage without this method. The teacher's UDA is
-    that of `uda`, aligned and of weight 1: as published on CIFAR-10 (uda_weight=8, temperature=0.7,
-    threshold=0.6, align=0) the teacher of a short run falls to few classes, and the student follows.
+    supervised fine-tuning of the student: a second stage without this method.
+
+    The teacher's UDA is that of `uda`. As published on CIFAR-10 (uda_weight=8, temperature=0.7,
+    threshold=0.6, align=0) the teacher of a short run falls to few classes, and the student too.
 
     feedback: how the teacher learns of the student's loss: `finite_difference` or `exact`.
     labels: the student's labels: `sampled` from p_T, or its `argmax`; `exact` has soft ones.
@@ -55,9 +56,8 @@ class MetaPseudoLabels(AlignsToLabels):
     temperature: T of UDA's sharpening, above 0; 0.4 (UDA; authors' code: 0.7).
     threshold: confidence that UDA's weak view must exceed; 0.8 (UDA; authors' code: 0.6).
     step_size: η of `exact`, above 0; null: the learning rate.
-    align: batches whose mean prediction is aligned with the frequencies of the labels; 0: none
-        (paper); 32 (ours), which keeps runs on texts from falling to one class. Of the teacher's
-        UDA loss. It assumes that unlabeled samples have the labels' frequencies.
+    align: batches whose mean prediction is aligned with the frequencies of the labels, in UDA; 0:
+        none (paper); 32 (ours). It assumes that unlabeled samples have the labels' frequencies.
     """
 
     def __init__(

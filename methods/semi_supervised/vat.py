@@ -85,8 +85,8 @@ def draw_noise(step: Step, key: str, embedded: Embedded) -> Tensor:
 
 
 class VAT(Method):
-    """Lu = mean KL(q ‖ p(u + r)), q = p(u), r = ε d, d the direction in which the prediction changes
-    fastest.
+    """Lu = mean KL(q ‖ p(u + r)), q = p(u), r = ε d, d the direction in which the prediction
+    changes fastest.
 
     d comes from a power iteration (`adversarial_direction`) on the embedded input; it uses
     `autograd.grad`, so parameter gradients do not change. r is not clipped. The attack runs without
