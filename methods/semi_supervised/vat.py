@@ -4,7 +4,7 @@ TPAMI 2018, arXiv 1704.03976; on texts after Miyato, Dai and Goodfellow, ICLR 20
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import torch
 from pydantic import Field
@@ -19,10 +19,19 @@ from recipes.step import Embedded, Input, Step, Targets
 from recipes.step.criterion import kl_divergence
 from recipes.step.ramps import Ramp, RampKind
 
-# ε of a sample whose size is 1
-PICTURE = 0.05
-TEXT = 0.016
 BLOCK = 8  # token positions whose random numbers are drawn together
+
+
+class Defaults(NamedTuple):
+    """What a setting that is null stands for."""
+
+    epsilon_share: float
+    weight: float
+    detach: bool
+
+
+PICTURES = Defaults(0.05, 1.0, True)
+TEXTS = Defaults(0.016, 0.1, False)
 
 
 def adversarial_direction(
@@ -107,7 +116,7 @@ class VAT(Method):
     xi: ξ, probing distance in standard deviations of the sample, above 0; 0.01 (ours). The
         published 1e-6 is below the resolution of float32, and 10 leaves the quadratic regime.
     iterations: steps K of the power iteration, 0 to 20; 1 (paper); 0: random noise of norm ε.
-    weight: factor α of the consistency loss, at least 0; 1 (paper).
+    weight: factor α of the consistency loss, at least 0; null: 1 (paper), on texts 0.1 (ours).
     ramp: growth of the weight: `constant` (paper), `linear` or `sigmoid`.
     ramp_end: share of the run after which the weight is full, 0 to 1; 0.4; not used by `constant`.
     detach: stop the gradient of q (papers); null: on pictures, not on texts (ours). A constant q
@@ -131,7 +140,7 @@ class VAT(Method):
         epsilon_share: Annotated[float, Field(ge=0)] | None = None,
         xi: Annotated[float, Field(gt=0)] = 0.01,
         iterations: Annotated[int, Field(ge=0, le=20)] = 1,
-        weight: Annotated[float, Field(ge=0)] = 1.0,
+        weight: Annotated[float, Field(ge=0)] | None = None,
         ramp: RampKind = "constant",
         ramp_end: Share = 0.4,
         detach: bool | None = None,
@@ -164,21 +173,21 @@ class VAT(Method):
         direction, q = self.attack(step, embedded, context)
         perturbed = embedded._replace(x=embedded.x + self.norm(embedded) * direction)
         step.add(Input(f"{self.key}/perturbed", perturbed, q, updates_bn_stats=False))
-        if self.entropy_weight or not self.detaches(embedded):
+        if self.entropy_weight or not self.settings(embedded).detach:
             step.request("unlabeled", "weak", updates_bn_stats=False)
 
-    def detaches(self, embedded: Embedded) -> bool:
-        return embedded.mask is None if self.detach is None else self.detach
+    def settings(self, embedded: Embedded) -> Defaults:
+        """What is set, and the defaults of this kind of data."""
+        defaults = PICTURES if embedded.mask is None else TEXTS
+        own = {name: getattr(self, name) for name in Defaults._fields}
+        return defaults._replace(**{name: v for name, v in own.items() if v is not None})
 
     def norm(self, embedded: Embedded) -> float | Tensor:
         """ε, of all samples or of each, [N, 1, …]."""
         if self.epsilon is not None:
             return self.epsilon
-        share = self.epsilon_share
-        if share is None:
-            share = PICTURE if embedded.mask is None else TEXT
         deviation, root = spread(embedded)
-        return share * deviation * root
+        return self.settings(embedded).epsilon_share * deviation * root
 
     def attack(self, step: Step, embedded: Embedded, context: Context) -> tuple[Tensor, Targets]:
         """d [N, …] and the clean predictions q [N, C] by task."""
@@ -201,15 +210,16 @@ class VAT(Method):
     def terms(self, step: Step, context: Context) -> None:
         name = f"{self.key}/perturbed"
         ramp = self.ramp(step.progress)
-        constant = self.detaches(step.inputs[name].embedded)
+        settings = self.settings(step.inputs[name].embedded)
         for task in step.tasks:
             moved = step.logits(name, task)
-            if constant:
+            if settings.detach:
                 values = kl_divergence(step.inputs[name].targets[task], moved)
             else:
                 clean = step.logits("unlabeled/weak", task)
                 values = kl_divergence(clean, moved, from_logits=True)
-            step.term(step.term_name(self.key, task), values, weight=self.weight * ramp, task=task)
+            weight = settings.weight * ramp
+            step.term(step.term_name(self.key, task), values, weight=weight, task=task)
             if self.entropy_weight:
                 values = entropy(step.logits("unlabeled/weak", task))
                 named = step.term_name(f"{self.key}/entropy", task)
