@@ -73,8 +73,9 @@ def command(key: str, kind: str, folder: Path) -> list[str]:
         f"methods.{key}.{name}={spoken(value)}" for name, value in CANONICAL.get(key, {}).items()
     ]
     said = [f"{name}={value}" for name, value in SHORT.items()]
+    # the length and the checkpoints of the run are those of the trial
     extra = [
-        word for name, value in circumstances(kind, key).items() for word in words(name, value)
+        word for name, value in needed.items() if name not in SHORT for word in words(name, value)
     ]
     return [
         *shared,
