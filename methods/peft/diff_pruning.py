@@ -170,7 +170,7 @@ class DiffPruning(PEFTMethod):
     1), s = σ(log u - log(1-u) + α), z = min(1, max(0, 3 s - 1.5)). u is drawn once a step, equal on
     all ranks; in evaluation s = σ(α). The loss term is the expected share of open gates. Then the
     `share` largest entries of δ by magnitude are kept, and for the last `fixed` part of the run
-    only they are trained, without gates, with the optimizer's state going on (paper: a new stage,
+    only they are trained, without gates, with the optimizer's state kept (paper: a new stage,
     as in `recipe=diff_pruning`). Heads have no gates. w, α and their moments need six times the
     memory of the network. The file of the delta has the kept entries alone. It changes every
     weight, so it refuses other changes. Learning rates: those of full fine-tuning, for w.

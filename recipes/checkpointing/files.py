@@ -197,7 +197,7 @@ def find_checkpoint(resume: str) -> Path:
     if whole(last) or not previous.is_file():
         return last
     logger.warning(
-        "resume: '%s' is %s; going on from %s",
+        "resume: '%s' is %s; resuming from %s",
         last,
         "damaged" if last.is_file() else "gone",
         PREVIOUS,

@@ -82,7 +82,7 @@ def untrained(monkeypatch):
         monkeypatch.setattr(f"recipes.runs.run.{step}", lambda *_: None)
 
 
-def test_accepted_data_are_told_for_good(cut, untrained):
+def test_accepted_data_are_kept_for_good(cut, untrained):
     replace(cut / "pictures")
     outcome = roux(*QUIET, *RUN, "accept_changes=true")
     assert outcome.code == 0, outcome.err

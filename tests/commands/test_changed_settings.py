@@ -49,7 +49,7 @@ def test_other_settings_are_refused_in_one_line_and_nothing_is_touched(resume, c
     assert snapshot(cut) == before
 
 
-def test_accepted_settings_take_effect_and_are_told_for_good(cut, place, monkeypatch):
+def test_accepted_settings_take_effect_and_are_kept_for_good(cut, place, monkeypatch):
     accepted = ("optimizer.lr=0.1", "optimizer.weight_decay=0.001", "accept_changes=true")
     with monkeypatch.context() as patch:
         interrupt_at(6, patch)
@@ -101,7 +101,7 @@ def test_places_and_what_is_shown_pass(cut):
     assert weights(cut)["provenance"]["changes"] == []
 
 
-def test_a_longer_run_is_told_what_it_does_to_the_schedule(cut, caplog):
+def test_a_longer_run_says_what_it_does_to_the_schedule(cut, caplog):
     assert again("trainer.max_steps=16").code == 0
     (line,) = [
         record.getMessage()

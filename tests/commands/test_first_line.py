@@ -38,7 +38,7 @@ def test_the_run_is_named_before_torch_is_imported():
     assert said == "run: fixmatch, semi_supervised=uda on digits, in outputs/mine\n"
 
 
-def test_wrong_names_are_told_before_torch_is_imported():
+def test_wrong_names_are_reported_before_torch_is_imported():
     said = said_before_torch("recipe=fixmatch", "optimizer.lrr=3", "peft=loar", "data=digit")
     lines = said.splitlines()
     assert [line.split(":")[1].strip() for line in lines] == [
@@ -48,7 +48,7 @@ def test_wrong_names_are_told_before_torch_is_imported():
     ]
 
 
-def test_wrong_names_in_a_sweep_are_told_before_torch_is_imported():
+def test_wrong_names_in_a_sweep_are_reported_before_torch_is_imported():
     said = said_before_torch("-m", "seed=1,2", "optimizer.lrr=3", "peft=loar")
     assert [line.split(":")[1].strip() for line in said.splitlines()] == [
         "peft=loar",

@@ -77,7 +77,7 @@ def test_the_term_is_the_cross_entropy_to_the_teachers_words(setting, factor, pl
     assert all(weight == pytest.approx(factor) and distance < 1e-5 for weight, distance in seen)
 
 
-def test_a_run_that_goes_on_does_not_ask_the_teacher_again(teacher, place, monkeypatch):
+def test_a_run_that_continues_does_not_ask_the_teacher_again(teacher, place, monkeypatch):
     shutil.copytree(teacher, place / "teacher")
     command = (*STUDENT, "checkpoint.every_n_steps=1", "trainer.log_every=1")
     command += (f"methods.noisy_student.teacher={place}/teacher",)
@@ -123,7 +123,7 @@ def test_a_teacher_of_other_classes_is_refused(place):
     assert outcome.code == 2 and "the classes of task 'label' in" in outcome.lines[0]
 
 
-def test_the_recipe_goes_on_in_its_second_stage(place, monkeypatch):
+def test_the_recipe_continues_in_its_second_stage(place, monkeypatch):
     own = "stages.student=['semi_supervised=noisy_student','methods.noisy_student.threshold=0',"
     own += "'methods.noisy_student.teacher=\\'{teacher}\\'']"
     command = ("recipe=noisy_student", *SHORT, own, "checkpoint.every_n_steps=1")

@@ -100,7 +100,7 @@ def test_in_a_validation(undisturbed, place, monkeypatch):
 
 
 @pytest.mark.parametrize("where", ["training", "validation", "the last validation"])
-def test_told_to_stop(where, undisturbed, place, monkeypatch):
+def test_a_signal_to_stop(where, undisturbed, place, monkeypatch):
     command, kept = UNEVEN, {"training": 11, "validation": 6, "the last validation": 12}[where]
     with monkeypatch.context() as patch:
         if where == "training":
@@ -136,7 +136,7 @@ class Ending(Digits):
 """
 
 
-def test_told_to_stop_while_data_are_read(place):
+def test_a_signal_to_stop_while_data_are_read(place):
     """Nothing has to be saved yet: the process ends at once, and the same command begins anew."""
     (place / "own_source.py").write_text(ENDING)
     command = [*QUIET, *UNEVEN, "run_dir=run"]
@@ -190,7 +190,7 @@ def test_a_damaged_checkpoint_is_said_and_the_one_before_taken(
     go_on(place / "cut")
     said = [record.getMessage() for record in caplog.records if "damaged" in record.getMessage()]
     assert said == [
-        f"resume: '{place}/cut/checkpoints/last.ckpt' is damaged; going on from previous.ckpt"
+        f"resume: '{place}/cut/checkpoints/last.ckpt' is damaged; resuming from previous.ckpt"
     ]
     check_equal(place / "cut", undisturbed)
 
@@ -229,7 +229,7 @@ def test_a_full_or_read_only_disk_is_one_line_and_the_checkpoint_before_stays(
     check_equal(place / "cut", undisturbed)
 
 
-def test_a_file_that_vanishes_is_one_line_and_the_run_goes_on_when_it_is_back(place, monkeypatch):
+def test_a_file_that_vanishes_is_one_line_and_the_run_continues_when_it_is_back(place, monkeypatch):
     for name in ("cat", "mouse"):
         write_pictures(place / "pictures" / name, 12)
     pictures = (
@@ -333,7 +333,7 @@ def test_leaving_out_is_for_one_device_and_one_pass(setting, line, place):
 
 
 # -- resume=auto -----------------------------------------------------------------------------------
-def test_the_same_command_goes_on_with_its_own_run(place, monkeypatch):
+def test_the_same_command_resumes_its_own_run(place, monkeypatch):
     command = (*QUIET, "trainer.max_steps=4", "trainer.val_every=2", "resume=auto")
     with monkeypatch.context() as patch:
         validation_that(raise_interrupt, patch, at=4)

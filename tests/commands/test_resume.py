@@ -1,4 +1,4 @@
-"""`resume=RUN`: an interrupted run that is gone on with ends as if nothing had happened."""
+"""`resume=RUN`: an interrupted run that is resumed ends as if nothing had happened."""
 
 import pytest
 import torch
@@ -70,7 +70,7 @@ def test_an_interrupted_run_ends_bit_equal_to_an_uninterrupted_one(name, place, 
     assert read_metrics(place / "whole") == read_metrics(place / "cut")
 
 
-def test_a_wandb_run_goes_on_under_its_id(place, monkeypatch):
+def test_a_wandb_run_continues_under_its_id(place, monkeypatch):
     command = (*TWELVE, "logger=wandb", "logger.wandb.mode=offline", "logger.wandb.plots=false")
     with monkeypatch.context() as patch:
         interrupt_at(7, patch)

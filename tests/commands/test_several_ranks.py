@@ -1,6 +1,6 @@
-"""Runs of several processes as users start them: by Lightning and by torchrun, killed and gone on
-with, on as many processes or on fewer. The network has no batch statistics, so that one process and
-two agree."""
+"""Runs of several processes as users start them: by Lightning and by torchrun, killed and resumed
+on as many processes or on fewer. The network has no batch statistics, so that one process and two
+agree."""
 
 import contextlib
 import json
@@ -138,7 +138,7 @@ def test_torchrun_is_the_same_run(undisturbed, tmp_path):
 
 
 @pytest.mark.slow
-def test_torchrun_goes_on_after_a_kill(undisturbed, tmp_path):
+def test_torchrun_continues_after_a_kill(undisturbed, tmp_path):
     folder = tmp_path / "cut"
     kill_after(folder, 3, start(*TWO, f"run_dir={folder}", torchrun=True))
     finish(*TWO, f"run_dir={folder}", torchrun=True)

@@ -36,7 +36,7 @@ def test_in_parts_on_two_ranks_is_whole_on_one(methods, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_killed_run_goes_on_to_the_bit(tmp_path):
+def test_a_killed_run_resumes_bit_identically(tmp_path):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     own = (*SUPERVISED, *METHODS["logit_adjustment"], *PARTS)
     finish(*own, f"run_dir={whole}")

@@ -105,7 +105,7 @@ def test_the_script_is_sound(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_job_that_is_told_to_end_is_put_back_and_goes_on(submit, tmp_path):
+def test_a_job_that_gets_the_signal_to_end_is_put_back_and_resumes(submit, tmp_path):
     finish(*TWO, *LONG, f"run_dir={tmp_path / 'alone'}")
     job, last = submit(), tmp_path / "run" / "checkpoints" / "last.ckpt"
     while job.poll() is None and not last.is_file():

@@ -62,7 +62,7 @@ def test_the_second_stage_changes_the_heads_of_the_first(whole):
 
 
 @pytest.mark.parametrize("stage", ["representation", "classifier"])
-def test_a_killed_run_goes_on_in_the_right_stage(stage, whole, place, monkeypatch):
+def test_a_killed_run_continues_in_the_right_stage(stage, whole, place, monkeypatch):
     with monkeypatch.context() as patch:
         stop_at(5, stage, patch)
         assert roux(*QUIET, *SIX, "run_dir=cut").code == 130
@@ -187,19 +187,19 @@ def test_a_key_of_a_method_holds_in_the_stages_that_have_it():
         ),
     ],
 )
-def test_mistakes_in_a_stage_are_told_before_anything_starts(extra, line):
+def test_mistakes_in_a_stage_are_reported_before_anything_starts(extra, line):
     with pytest.raises(ConfigErrors, match=line):
         resolve_command([*CRT, extra, "run_dir=unused"])
 
 
-def test_methods_that_cannot_meet_in_a_later_stage_are_told_first(place):
+def test_methods_that_cannot_meet_in_a_later_stage_are_reported_first(place):
     stage = "stages.classifier=['long_tail=[balanced_softmax,class_balanced_sampling]']"
     outcome = roux(*QUIET, *SIX, stage, "run_dir=never")
     assert outcome.code == 2 and "stages.classifier: long_tail=balanced_softmax and" in outcome.err
     assert not (place / "never").exists()
 
 
-def test_resuming_elsewhere_is_told(place, whole):
+def test_resuming_elsewhere_is_refused(place, whole):
     outcome = roux(*QUIET, *SIX, "run_dir=other", f"resume={whole}")
     assert outcome.code == 2 and "resumes in its own folder" in outcome.err
     outcome = roux(*QUIET, *SIX, f"run_dir={whole}")

@@ -45,7 +45,7 @@ def test_workers_give_the_batches_of_the_process_itself(kind, start_method, plac
 
 
 @pytest.mark.slow
-def test_a_killed_worker_is_one_line_and_the_run_goes_on(start_method, place, monkeypatch):
+def test_a_killed_worker_is_one_line_and_the_run_continues(start_method, place, monkeypatch):
     for name in ("a", "bb"):
         write_pictures(place / "set" / name, 20)
     run = (*QUIET, *RUN, *PICTURES)

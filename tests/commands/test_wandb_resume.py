@@ -1,5 +1,4 @@
-"""A run that logs to W&B offline, killed for real and gone on with: read back from wandb's own
-files."""
+"""A run that logs to W&B offline, killed for real and resumed: read back from wandb's own files."""
 
 import os
 import signal

@@ -51,6 +51,6 @@ def test_a_record_is_written(tmp_path, capsys) -> None:
 @pytest.mark.parametrize(
     "arguments", [["--repeats", "0"], ["--sides", "2"], ["--torchssl", "/nowhere"]]
 )
-def test_mistakes_are_told(arguments) -> None:
+def test_mistakes_are_reported(arguments) -> None:
     with pytest.raises((SystemExit, FileNotFoundError)):
         CLI.run(measure, arguments)

@@ -34,6 +34,6 @@ def test_an_engine_that_differs_is_seen(monkeypatch, capsys) -> None:
 
 
 @pytest.mark.parametrize("argument", [["--batch", "0"], ["--steps", "0"], ["--warmup", "-1"]])
-def test_mistakes_are_told(argument) -> None:
+def test_mistakes_are_reported(argument) -> None:
     with pytest.raises(SystemExit):
         fixmatch.CLI.parse_args(argument)

@@ -74,7 +74,7 @@ class Broken(SmallNetwork):
         return found if self.training else found + (embedded.x[:, :1, 0, 0] * 0).abs().sqrt()
 
 
-def test_gradients_that_are_not_finite_are_counted_and_told_of_at_the_end(tmp_path, recwarn):
+def test_gradients_that_are_not_finite_are_counted_and_reported_at_the_end(tmp_path, recwarn):
     setup, method = Setup(steps=2), TRADES(eps=0.1, steps=3)
     result = fit(build({"trades": method}, setup, Broken("image", setup.tasks)), setup)
     recwarn.clear()

@@ -160,7 +160,7 @@ def test_the_prior_is_corrected_once(sampler):
     compose({"sampler": sampler(), "other": FocalLoss()}, ENVIRONMENT)
 
 
-def test_mistakes_are_told():
+def test_mistakes_are_reported():
     with pytest.raises(
         UserError, match=r"task: the data has no task 'lable'; did you mean 'label'"
     ):

@@ -131,7 +131,7 @@ def test_the_reported_network_is_the_one_that_is_normalised():
     assert EMA().declare().evaluates_teacher
 
 
-def test_mistakes_are_told():
+def test_mistakes_are_reported():
     with pytest.raises(
         UserError, match=r"tau_norm\.tau: null chooses τ on the validation part, and there is none"
     ):

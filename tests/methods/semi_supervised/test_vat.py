@@ -249,10 +249,11 @@ def test_the_clean_prediction_has_a_gradient_where_it_is_not_detached(kind, deta
         assert float(expected.abs().max()) > 1e-4
 
 
-@pytest.mark.parametrize("kind, share", [("image", 0.05), ("text", 0.016)])
-def test_the_default_size_is_that_of_the_kind(kind, share):
+@pytest.mark.parametrize("kind, share, weight", [("image", 0.05, 1.0), ("text", 0.016, 0.1)])
+def test_the_default_size_and_weight_are_those_of_the_kind(kind, share, weight):
     method = Watch()
     train({"vat": method}, kind=kind, steps=1)
+    assert method.seen[0][1]["vat"].weight == weight
     embedded = method.seen[0][0].embedding("unlabeled", "weak")
     deviation, root = spread(embedded)
     r = (method.seen[0][0].inputs["vat/perturbed"].embedded.x - embedded.x).detach()

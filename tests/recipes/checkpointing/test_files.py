@@ -103,7 +103,7 @@ def bad_checkpoints(folder):
     ]
 
 
-def test_everything_that_is_no_checkpoint_is_told_in_a_line(tmp_path):
+def test_everything_that_is_no_checkpoint_is_refused_in_a_line(tmp_path):
     for name in bad_checkpoints(tmp_path):
         with pytest.raises(UserError) as caught:
             load_checkpoint(str(tmp_path / name))

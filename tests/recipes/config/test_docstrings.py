@@ -132,8 +132,8 @@ class Child(Base):
     Note: this paragraph has a line
     without a name, so it is prose.
 
-    rate: of the child, a text that goes
-        on in the next line.
+    rate: of the child, a text that
+        continues in the next line.
     gone: no argument.
     """
 
@@ -141,7 +141,7 @@ class Child(Base):
 def test_bases_come_first_and_the_nearest_class_wins():
     assert settings(Child) == {
         "size": "a number of the base; 3.",
-        "rate": "of the child, a text that goes on in the next line.",
+        "rate": "of the child, a text that continues in the next line.",
     }
     assert prose(Child) == [
         "y = size · x.",

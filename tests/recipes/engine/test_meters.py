@@ -150,7 +150,7 @@ def test_each_rank_takes_its_row_and_another_number_of_ranks_the_sum():
     assert means[1, 3] == means[2, 3] == {}
 
 
-def test_a_watch_goes_on_from_the_seconds_before():
+def test_a_watch_continues_from_the_seconds_before():
     watch = Stopwatch(10.0)
     watch.start()
     assert 10.0 < watch.seconds < 11.0

@@ -101,7 +101,7 @@ def test_the_table_is_what_the_network_says_in_the_order_of_the_part():
     torch.testing.assert_close(table["features"], output.features)
 
 
-def test_training_goes_on_as_if_there_were_no_survey():
+def test_training_continues_as_if_there_were_no_survey():
     asked = (
         Survey("all", "unlabeled", logits_of, Clock.every_steps(1)),
         Survey("draws", "labeled", logits_of, Clock.every_steps(1), mode="dropout", draws=2),

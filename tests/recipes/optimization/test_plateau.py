@@ -74,7 +74,7 @@ def test_it_falls_as_torchs(settings, minimize):
     assert len(seen) > 2
 
 
-def test_the_warm_up_goes_on_and_constant_groups_keep_their_rate():
+def test_the_warm_up_continues_and_constant_groups_keep_their_rate():
     made = optimizer(1.0, 0.1, **{CONSTANT: True})
     scheduler = build_scheduler(made, Plateau(warmup_steps=4, patience=0, gamma=0.5), 100)
     scheduler.validated(1.0, True)

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from recipes.optimization.plateau import Plateau
 from recipes.optimization.schedulers import (
     Constant,
     Cosine,
@@ -78,7 +79,7 @@ def test_every_group_keeps_its_share_of_the_rate():
     assert all(small == pytest.approx(big / 10) for big, small in rates)
 
 
-def test_resumed_schedule_goes_on_where_it_stopped():
+def test_resumed_schedule_continues_where_it_stopped():
     def make():
         optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=1.0)
         return optimizer, build_scheduler(optimizer, Cosine(), total_steps=10)
@@ -137,7 +138,18 @@ def test_warm_up_of_every_schedule(settings):
 
 
 @pytest.mark.parametrize(
-    "schedule", [Constant, Linear, Cosine, FixMatchCosine, MultiStep, StepDecay, WarmupStableDecay]
+    "schedule",
+    [
+        Constant,
+        Linear,
+        Cosine,
+        FixMatchCosine,
+        Polynomial,
+        MultiStep,
+        StepDecay,
+        WarmupStableDecay,
+        Plateau,
+    ],
 )
 def test_a_scale_is_a_factor_of_the_whole_schedule(schedule):
     whole, tenth = schedule(warmup_steps=4), schedule(warmup_steps=4, scale=0.1)

@@ -74,7 +74,7 @@ def test_twelve_jobs_of_which_two_cannot_and_one_is_killed(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_sweep_that_is_killed_takes_its_job_along_and_goes_on(tmp_path):
+def test_a_sweep_that_is_killed_takes_its_job_along_and_continues(tmp_path):
     command = ["seed=0,1", "trainer.max_steps=40"]
     sweep = start(tmp_path, *command)
     last = tmp_path / "sweep" / "0" / "checkpoints" / "last.ckpt"

@@ -40,7 +40,7 @@ def spawned(monkeypatch):
     return calls, codes
 
 
-def test_a_killed_job_goes_on_from_its_checkpoint_and_a_finished_one_is_left_alone(
+def test_a_killed_job_continues_from_its_checkpoint_and_a_finished_one_is_left_alone(
     tmp_path, spawned
 ):
     calls, codes = spawned

@@ -88,7 +88,7 @@ def study_of(tmp_path, address=None):
 
 
 @pytest.mark.parametrize("storage", [None, "sqlite:///search.db"])
-def test_a_search_goes_on_where_it_was(storage, configs, engine, tmp_path):
+def test_a_search_continues_where_it_was(storage, configs, engine, tmp_path):
     engine.answer = peak
     where = [f"hydra.sweeper.storage={storage}"] if storage else []
     assert (
